@@ -1,0 +1,73 @@
+"""Make the checkpoint that ships, from nothing: stories → tokenizer → training → evaluation.
+
+    python data/train.py
+
+Stop it whenever you like: the same command goes on where it was. What it makes on the way lies
+in `data/run/`; at the end config.json, model.safetensors and tokenizer.model here are replaced.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parent), str(HERE)]
+
+from evaluate import evaluate
+from stories import tell
+
+from minillama import Llama, LlamaConfig, save
+from minillama.model import random_weights
+from minillama.tokenizer import SentencePieceTokenizer
+from minillama.train import train
+
+RUN = HERE / "run"
+STORIES, BATCH_SIZE, STEPS = 200_000, 32, 6_000        # every story is seen about once
+TOKENIZER_STORIES = 20_000
+
+CONFIG = LlamaConfig(dim=128, n_layers=4, n_heads=8, n_kv_heads=4, head_dim=16, hidden_dim=384, vocab_size=1024,
+                     max_seq_len=512, norm_eps=1e-5, theta_base=10000.0, tied=True, bos_id=1, eos_id=2)
+
+
+def make_tokenizer():
+    """Byte pair encoding with byte fallback, learned from stories; text survives a round trip unchanged."""
+    path = RUN / "tokenizer.model"
+    if not path.exists():
+        lines = (line for seed in range(TOKENIZER_STORIES) for line in tell(seed).text.split("\n"))
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=lines, model_prefix=str(RUN / "tokenizer"), model_type="bpe", vocab_size=CONFIG.vocab_size,
+            byte_fallback=True, normalization_rule_name="identity", remove_extra_whitespaces=False,
+            character_coverage=1.0, num_threads=1, minloglevel=2)
+    return SentencePieceTokenizer(path)
+
+
+def make_documents(tokenizer):
+    """Every story as one document, from begin-of-sequence to end-of-sequence."""
+    documents = []
+    for first in range(0, STORIES, 10_000):
+        texts = [tell(seed).text for seed in range(first, first + 10_000)]
+        documents += [np.array([tokenizer.bos_id, *ids, tokenizer.eos_id], np.uint16) for ids in tokenizer.model.encode(texts)]
+        print(f"\r{len(documents)} of {STORIES} stories told", end="", flush=True)
+    print(f", {sum(map(len, documents)) / 1e6:.1f} million tokens")
+    return documents
+
+
+def main():
+    RUN.mkdir(exist_ok=True)
+    tokenizer = make_tokenizer()
+    documents = make_documents(tokenizer)
+    llama = Llama(CONFIG, random_weights(CONFIG, seed=0))
+    print(f"{sum(weight.size for weight in llama.weights.values())} parameters")
+    started = time.perf_counter()
+    train(llama, documents, steps=STEPS, batch_size=BATCH_SIZE, peak_learning_rate=4e-3, warmup=200,
+          checkpoint=RUN / "state.safetensors", report=lambda line: print(line, flush=True))
+    print(f"trained for {(time.perf_counter() - started) / 60:.0f} minutes")
+    save(llama, tokenizer, HERE, dtype="BF16")
+    evaluate()
+
+
+if __name__ == "__main__":
+    main()
