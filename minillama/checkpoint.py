@@ -206,13 +206,17 @@ def write_safetensors(path, tensors, metadata=None):
 
     The file is written beside its place and then moved there: it is the old one or the new one, never half of it.
     """
-    from safetensors import serialize_file
-
-    names = {"float32": "float32", "float16": "float16", "uint16": "bfloat16"}
-    entries = {name: {"dtype": names[str(x.dtype)], "shape": list(x.shape), "data": np.ascontiguousarray(x).tobytes()}
-               for name, x in tensors.items()}
-    with replacing(path) as temporary:
-        serialize_file(entries, temporary, metadata)
+    dtypes = {"float32": "F32", "float16": "F16", "uint16": "BF16"}
+    header, end = {"__metadata__": metadata or {}}, 0
+    for name, x in tensors.items():
+        header[name] = {"dtype": dtypes[str(x.dtype)], "shape": list(x.shape), "data_offsets": [end, end + x.nbytes]}
+        end += x.nbytes
+    text = json.dumps(header).encode("utf-8")
+    text += b" " * (-len(text) % 8)                                            # so that the numbers begin at a multiple of 8
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for x in tensors.values():
+            file.write(x.astype(x.dtype.newbyteorder("<")).tobytes())          # row by row, whatever the layout in memory
 
 
 class replacing:

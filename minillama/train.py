@@ -36,7 +36,7 @@ class AdamW:
             weight -= learning_rate * update
 
 
-def learning_rate(step, steps, peak, warmup, floor=0.1):
+def learning_rate(step, steps, peak, warmup, floor=0.01):
     """Of step 0 … steps − 1: a straight rise to `peak` in `warmup` steps, then half a cosine down to `floor · peak`."""
     if step < warmup:
         return peak * (step + 1) / warmup
@@ -95,12 +95,14 @@ def batch_loss_and_grads(llama, documents, micro_batch=4):
 
 
 def train(llama, documents, *, steps, batch_size=32, peak_learning_rate=1e-3, warmup=100, weight_decay=0.1,
-          max_norm=1.0, seed=0, checkpoint=None, save_every=500, report=print, report_every=100):
+          max_norm=1.0, seed=0, checkpoint=None, save_every=500, report=print, report_every=100,
+          loss_and_grads=batch_loss_and_grads):
     """Train a Llama in place on documents, lists of ids that each begin a context of their own; returns the losses.
 
     With `checkpoint`, the path of a file, the whole state is written there every `save_every` steps and
     at the end; if it exists, training goes on from it and gives what one run without a stop gives, bit for bit.
-    `report` is called with a line of progress every `report_every` steps.
+    `report` is called with a line of progress every `report_every` steps. `loss_and_grads` may spread
+    what `batch_loss_and_grads` does over several processors.
     """
     too_long = max(map(len, documents)) - 1
     if too_long > llama.config.max_seq_len:
@@ -112,7 +114,7 @@ def train(llama, documents, *, steps, batch_size=32, peak_learning_rate=1e-3, wa
         report(f"going on after step {len(losses)}")
     since, tokens = time.perf_counter(), 0
     for step in range(len(losses), steps):
-        loss, grads, n = batch_loss_and_grads(llama, batch(documents, step, batch_size, seed))
+        loss, grads, n = loss_and_grads(llama, batch(documents, step, batch_size, seed))
         clip_gradients(grads, max_norm)
         optimizer.step(llama.weights, grads, learning_rate(step, steps, peak_learning_rate, warmup))
         losses.append(loss)
