@@ -176,6 +176,13 @@ def world():
     return plots, {name: lines for name, _, lines in shared.beats}
 
 
+def miniature():
+    """A plot without any beats of its own: the hero, the feeling, the lesson. Its stories are what a model learns to look back from."""
+    questions = {"hero": ["Who is the story about?"]} | {fact: text.split("|") for fact, text in QUESTIONS.items()}
+    head = {"thing": [("kite", "red")], "place": [("the park", "in the park")], "mood": MOODS, "lesson": list(LESSONS)}
+    return Plot("a miniature", head, questions, [])
+
+
 class Choices:
     """A random number generator that counts the bits it spends. Uses `random()` alone, which never changes with Python."""
 
@@ -197,6 +204,11 @@ def person(role, name, kind, pronoun):
     return slots | {slot.capitalize(): text.capitalize() for slot, text in slots.items()}
 
 
+def with_article(text):
+    """'a apron' → 'an apron'"""
+    return re.sub(r"\b([Aa]) (?=[aeiouAEIOU])", r"\1n ", text)
+
+
 def tell(seed, plot=None):
     """The `Story` of a seed, of a plot of its own choice or of the one given."""
     plots, shared = world()
@@ -216,21 +228,21 @@ def tell(seed, plot=None):
         slots[slot.capitalize()] = slots[slot].capitalize()
 
     beats = [choices.line(lines) for _, optional, lines in plot.beats if not optional or choices.one((True, False))]
-    opening, middle, ending = [choices.line(shared["opening"]), beats[0]], beats[1:-1], [beats[-1], choices.line(shared["feeling"])]
+    opening, middle, ending = [choices.line(shared["opening"]), *beats[:1]], beats[1:-1], [*beats[-1:], choices.line(shared["feeling"])]
     has_lesson = choices.one((True, True, False))
     if has_lesson:
         ending.append(choices.line(shared["lesson"]))
-    body = "\n".join(" ".join(paragraph) for paragraph in (opening, middle, ending))
+    body = "\n".join(" ".join(paragraph) for paragraph in (opening, middle, ending) if paragraph)
 
     askable = [fact for fact in plot.questions if fact != "lesson" or has_lesson]
     questions = []
-    for _ in range(choices.one((0, 2, 2, 3, 3, 3, 3, 3))):
+    for _ in range(min(choices.one((0, 2, 2, 3, 3, 3, 3, 3)), len(askable))):
         fact = choices.one(askable)
         askable.remove(fact)
         answer = ANSWERS[fact].format_map(slots)
-        questions.append((choices.one(plot.questions[fact]).format_map(slots), answer[0].upper() + answer[1:] + "."))
+        questions.append((with_article(choices.one(plot.questions[fact]).format_map(slots)), answer[0].upper() + answer[1:] + "."))
 
-    body = re.sub(r"\b([Aa]) (?=[aeiouAEIOU])", r"\1n ", body.format_map(slots))
+    body = with_article(body.format_map(slots))
     facts = {"plot": plot.name, "hero": slots["hero"], "friend": slots.get("friend"), "place": slots["place"],
              "thing": slots["adj"] + " " + slots["thing"], "mood": slots["mood"], "lesson": slots["lesson"] if has_lesson else None}
     return Story(body, questions, facts, choices.bits)
@@ -264,15 +276,18 @@ def vocabulary(path=None):
 def is_coherent(body):
     """Whether a story keeps its hero and its object straight from start to end.
 
-    The first name is the hero; at most one more name appears, the friend's; the hero is
-    named again after the first paragraph; one object of the world appears, always the same, and
+    The first name is the hero, told in the first paragraph and again after it; at most one more
+    name appears, the friend's, who is introduced as "a fox named Pip"; one object of the world appears, always the same, and
     it never changes what it looks like.
     """
     names = [word for word in re.findall(r"[A-Z][a-z]+", body) if word in NAMES]
     tokens = words(body)
     things = [(before, word) for before, word in zip(tokens, tokens[1:]) if word in THINGS]
     looks = {before for before, word in things if before in THINGS[word]}
-    return (len(names) > 1 and len(set(names)) <= 2 and names[0] in body.partition("\n")[2]
+    first, _, rest = body.partition("\n")
+    kinds = "|".join({kind for _, kind, _ in HEROES})
+    return (len(names) > 1 and len(set(names)) <= 2 and names[0] in first and names[0] in rest
+            and all(re.search(f"({kinds}) (named|called) {name}\\b", body) for name in set(names) - {names[0]})
             and len({word for _, word in things}) == 1 and len(looks) == 1)
 
 

@@ -1,6 +1,7 @@
 """python -m minillama "Once upon a time": write a story in the terminal, word by word."""
 
 import argparse
+import os
 import sys
 
 from . import load, stream
@@ -15,6 +16,8 @@ def main():
     parser.add_argument("--seed", type=int, help="the same seed writes the same story")
     parser.add_argument("--max-new-tokens", type=int, default=400)
     arguments = parser.parse_args()
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")                               # a terminal without a character shows a question mark
     try:
         llama, tokenizer = load(arguments.checkpoint)
         pieces = stream(llama, tokenizer, arguments.prompt, max_new_tokens=arguments.max_new_tokens,
@@ -24,7 +27,9 @@ def main():
         for piece in pieces:
             print(piece, end="", flush=True)
         print()
-    except (FileNotFoundError, ValueError) as error:
+    except BrokenPipeError:                                                    # the reader, say `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())         # for Python's last flush
+    except (OSError, ValueError) as error:
         sys.exit(f"minillama: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -26,7 +26,7 @@ def attention_probabilities(q, k):
     n_heads, T_q, head_dim = q.shape[-3:]
     n_kv_heads, T_kv = k.shape[-3:-1]
     assert n_heads % n_kv_heads == 0 and T_kv >= T_q and k.shape[-1] == head_dim, (q.shape, k.shape)
-    scores = group(q * q.dtype.type(head_dim ** -0.5), n_kv_heads) @ k.swapaxes(-1, -2)    # [..., n_kv_heads, group_size · T_q, T_kv]
+    scores = group(q * head_dim ** -0.5, n_kv_heads) @ k.swapaxes(-1, -2)    # [..., n_kv_heads, group_size · T_q, T_kv]
     scores = scores.reshape(*q.shape[:-1], T_kv)                                           # [..., n_heads, T_q, T_kv]
     if T_q > 1:
         scores[..., T_kv - T_q:] += causal_mask(T_q, T_q, q.dtype)                         # earlier keys are seen by all
@@ -69,7 +69,7 @@ def grouped_query_attention_backward(dout, out, q, k, v, kept):
     which is head_dim products instead of T_kv.
     """
     n_kv_heads = k.shape[-3]
-    q = q * q.dtype.type(q.shape[-1] ** -0.5)
+    q = q * q.shape[-1] ** -0.5
     dq, dk, dv = np.empty(q.shape, q.dtype), np.zeros(k.shape, k.dtype), np.zeros(v.shape, v.dtype)
     row_sums = np.vecdot(dout, out)[..., None]                                             # [..., n_heads, T_q, 1]
     for (rows, keys), probabilities in zip(query_blocks(q.shape[-2], k.shape[-2]), kept, strict=True):
@@ -80,7 +80,7 @@ def grouped_query_attention_backward(dout, out, q, k, v, kept):
         dq[..., rows, :] = (dscores @ k[..., keys, :]).reshape(*dq.shape[:-2], -1, dq.shape[-1])
         dk[..., keys, :] += dscores.swapaxes(-1, -2) @ group(q[..., rows, :], n_kv_heads)
         dv[..., keys, :] += probabilities.swapaxes(-1, -2) @ dout_rows
-    dq *= q.dtype.type(q.shape[-1] ** -0.5)
+    dq *= q.shape[-1] ** -0.5
     return dq, dk, dv
 
 

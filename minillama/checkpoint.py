@@ -14,6 +14,7 @@ import math
 import os
 import shutil
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -60,15 +61,19 @@ def load(path=None):
     if tokenizer.vocab_size != config.vocab_size:
         raise ValueError(f"{folder / 'tokenizer.model'}: {tokenizer.vocab_size} pieces, but config.json says vocab_size "
                          f"{config.vocab_size}; take the tokenizer that belongs to the model")
-    return Llama(config, {name: read_tensor(*tensors[hugging_face_name(name)]) for name in weight_shapes(config)}), tokenizer
+    weights = {name: read_tensor(*tensors[hugging_face_name(name)]) for name in weight_shapes(config)}
+    if config.tied and "lm_head.weight" in tensors and not np.array_equal(read_tensor(*tensors["lm_head.weight"]), weights["embedding"]):
+        raise ValueError(f"{folder}: config.json says tie_word_embeddings, but lm_head.weight is not the same as "
+                         "model.embed_tokens.weight; one of the two is wrong")
+    return Llama(config, weights), tokenizer
 
 
 def read_json(path):
     """The contents of a JSON file; a key that stands twice is an error."""
     def no_duplicates(pairs):
-        keys = [key for key, _ in pairs]
-        if len(set(keys)) < len(keys):
-            raise ValueError(f"{sorted({key for key in keys if keys.count(key) > 1})[:5]} stand there more than once")
+        if len(dict(pairs)) < len(pairs):
+            twice = [key for key, times in Counter(key for key, _ in pairs).items() if times > 1]
+            raise ValueError(f"{sorted(twice)[:5]} stand there more than once")
         return dict(pairs)
 
     text = path if isinstance(path, bytes) else Path(path).read_bytes()
@@ -89,9 +94,9 @@ def what_instead(start):
 
 def read_config(folder):
     path = folder / "config.json"
-    if not folder.is_dir():
+    if not os.path.isdir(folder):                                              # Path.is_dir raises for some names
         raise FileNotFoundError(f"{folder}: no such folder; a checkpoint is a folder with config.json, model.safetensors and tokenizer.model")
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise FileNotFoundError(f"{path}: not there; a checkpoint is a folder with config.json, model.safetensors and tokenizer.model")
     try:
         return LlamaConfig.from_hugging_face(read_json(path))
@@ -109,13 +114,13 @@ def find_tensors(folder):
     try:
         weight_map = read_json(index)
         weight_map = weight_map.get("weight_map") if isinstance(weight_map, dict) else None
-        if not isinstance(weight_map, dict) or not all(isinstance(f, str) and f == Path(f).name for f in weight_map.values()):
+        if not isinstance(weight_map, dict) or not all(isinstance(f, str) and f == Path(f).name and f.isprintable() for f in weight_map.values()):
             raise ValueError("its 'weight_map' must give every tensor the name of a file in this folder")
     except ValueError as error:
         raise ValueError(f"{index}: {error}") from None
     tensors = {}
     for file in sorted(set(weight_map.values())):
-        if not (folder / file).is_file():
+        if not os.path.isfile(folder / file):
             raise FileNotFoundError(f"{folder / file}: not there, though {index.name} names it")
         for name, place in read_header(folder / file).items():
             if weight_map.get(name) != file:
@@ -149,11 +154,11 @@ def parse_header(path):
     for name, entry in header.items():
         try:
             dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
-            fits = all(type(n) is int and n >= 0 for n in (*shape, begin, end))
+            fits = type(dtype) is str and type(shape) is list and all(type(n) is int and n >= 0 for n in (*shape, begin, end))
         except (TypeError, KeyError, ValueError):
             fits = False
         if not fits:
-            raise ValueError(f"{name!r} needs a dtype, a shape and two data_offsets, not {str(entry)[:100]}")
+            raise ValueError(f"{name!r} needs a dtype, a shape and two data_offsets, not {repr(entry)[:100]}")
         if dtype not in BYTES:
             raise ValueError(f"{name!r} is of dtype {dtype!r}; this package reads {', '.join(BYTES)}")
         if end - begin != math.prod(shape) * BYTES[dtype]:
@@ -180,7 +185,7 @@ def check_tensors(folder, config, tensors):
                    for name, shape in expected.items() if name in tensors and tensors[name][2] != shape]
     # Some old files carry RoPE's frequencies, and a tied model may store its table twice: both say nothing new.
     harmless = {"lm_head.weight"} if config.tied else set()
-    complaints += [f"unexpected {name} {list(place[2])}" for name, place in tensors.items()
+    complaints += [f"unexpected {name!r} {list(place[2])}" for name, place in tensors.items()
                    if name not in expected and name not in harmless and not name.endswith("rotary_emb.inv_freq")]
     if complaints:
         raise ValueError(f"{folder}: the weights do not fit config.json: " + "; ".join(complaints))
@@ -231,11 +236,12 @@ class replacing:
         return self.temporary
 
     def __exit__(self, error, *_):
-        if error is None:
-            os.chmod(self.temporary, 0o644)
-            os.replace(self.temporary, self.path)
-        else:
-            os.unlink(self.temporary)
+        try:
+            if error is None:
+                os.chmod(self.temporary, 0o644)
+                os.replace(self.temporary, self.path)
+        finally:
+            Path(self.temporary).unlink(missing_ok=True)
 
 
 def save(llama, tokenizer, path, dtype="F32"):

@@ -33,10 +33,13 @@ class LlamaConfig:
                 raise ValueError(f"{name} is {value!r}; it must be a whole number of 1 or more")
         for name in ("norm_eps", "theta_base"):
             value = getattr(self, name)
-            if type(value) not in (int, float) or not 0 < value < float("inf"):
-                raise ValueError(f"{name} is {value!r}; it must be a positive number")
+            if type(value) not in (int, float) or not 1e-30 < value < 1e30:            # far inside what float32 holds
+                raise ValueError(f"{name} is {value!r}; it must be a positive number, between 1e-30 and 1e30")
         if type(self.tied) is not bool:
             raise ValueError(f"tied is {self.tied!r}; it must be true or false")
+        for name, ids in (("bos_id", [self.bos_id]), ("eos_id", self.eos_id if isinstance(self.eos_id, (list, tuple)) else [self.eos_id])):
+            if not all(id is None or type(id) is int and 0 <= id < self.vocab_size for id in ids):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be a token id, 0 to {self.vocab_size - 1}, or null")
         if self.n_heads % self.n_kv_heads:
             raise ValueError(f"n_heads is {self.n_heads} and n_kv_heads {self.n_kv_heads}; the first must be a multiple of the second")
         if self.head_dim % 2:
@@ -54,13 +57,14 @@ class LlamaConfig:
         scaling = settings.get("rope_scaling") or {}
         if not isinstance(rope, dict) or not isinstance(scaling, dict):
             raise ValueError("rope_parameters and rope_scaling must be JSON objects")
-        scaling_type = scaling.get("rope_type", scaling.get("type", "default")) if scaling else rope.get("rope_type", "default")
+        scaling_types = [place.get("rope_type", place.get("type", "default")) for place in (scaling, rope)]
         for name, value, supported in (
             ("model_type", settings.get("model_type"), "llama"),
             ("hidden_act", settings.get("hidden_act"), "silu"),
             ("attention_bias", settings.get("attention_bias") or False, False),
             ("mlp_bias", settings.get("mlp_bias") or False, False),
-            ("rope_scaling", scaling_type, "default"),
+            ("rope_scaling", scaling_types[0], "default"),
+            ("rope_scaling", scaling_types[1], "default"),
             ("partial_rotary_factor", rope.get("partial_rotary_factor", settings.get("partial_rotary_factor")) or 1.0, 1.0),
             ("quantization_config", settings.get("quantization_config"), None),
         ):

@@ -34,11 +34,15 @@ def weight_shapes(config):
 
 
 def random_weights(config, seed, dtype=np.float32):
-    """Weights to start training from: normal, 0.02 wide, narrower where a block writes to the residual stream; norms are 1."""
+    """Weights to start training from: matrices normal, 1/sqrt(n_in) wide, so that what goes in comes out as large; norms 1.
+
+    Where a block writes to the residual stream they are narrower, since 2 · n_layers such writes add up. The embedding
+    is as wide as the rest: were it much narrower, tokens that are used alike would soon be too alike to be told apart.
+    """
     rng = np.random.default_rng(seed)
     weights = {}
     for name, shape in weight_shapes(config).items():
-        width = 0.02 / (2 * config.n_layers) ** 0.5 if name.endswith(("wo", "w_down")) else 0.02
+        width = shape[-1] ** -0.5 / ((2 * config.n_layers) ** 0.5 if name.endswith(("wo", "w_down")) else 1)
         weights[name] = np.ones(shape, dtype) if name.endswith("norm") else (width * rng.standard_normal(shape)).astype(dtype)
     return weights
 
@@ -137,7 +141,10 @@ class Llama:
 
         ids, targets [..., T], targets −1 where nothing is to be predicted → float, {short name: array}.
         """
-        ids = self.check(ids, 0, None)
+        ids, targets = self.check(ids, 0, None), np.asarray(targets)
+        if targets.dtype.kind not in "iu" or targets.shape != ids.shape or targets.min() < -1 or targets.max() >= self.config.vocab_size:
+            raise ValueError(f"targets must be whole numbers {list(ids.shape)} from -1 to {self.config.vocab_size - 1}, "
+                             f"not {targets.dtype} {list(targets.shape)} from {targets.min()} to {targets.max()}")
         cos, sin = self.rotations(0, ids.shape[-1])
         x, trace = embed(ids, self.weights["embedding"]), []
         for i in range(self.config.n_layers):
@@ -178,7 +185,7 @@ class Llama:
 
     def check(self, ids, start_pos, cache):
         ids, c = np.asarray(ids), self.config
-        if ids.dtype.kind not in "iu" or ids.ndim == 0 or ids.shape[-1] == 0:
+        if ids.dtype.kind not in "iu" or ids.ndim == 0 or ids.size == 0:
             raise ValueError(f"ids must be whole numbers [..., T] with T of 1 or more, not {ids.dtype} {list(ids.shape)}")
         if ids.min() < 0 or ids.max() >= c.vocab_size:
             raise ValueError(f"token ids run from {ids.min()} to {ids.max()}; this model knows 0 to {c.vocab_size - 1}")

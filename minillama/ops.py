@@ -32,7 +32,7 @@ def rms_norm(x, weight, eps):
 
 def inverse_rms(x, eps):
     """`1 / sqrt(mean(x²) + eps)`, the sum of squares as a dot product. x [..., dim] → [..., 1]."""
-    return (1 / np.sqrt(np.vecdot(x, x) / x.dtype.type(x.shape[-1]) + x.dtype.type(eps)))[..., None]
+    return 1 / np.sqrt(np.vecdot(x, x)[..., None] / x.shape[-1] + eps)
 
 
 def rms_norm_backward(dy, x, weight, eps):
@@ -40,7 +40,7 @@ def rms_norm_backward(dy, x, weight, eps):
     scale = inverse_rms(x, eps)
     x_hat = x * scale
     dx_hat = dy * weight
-    dx = scale * (dx_hat - x_hat * (np.vecdot(dx_hat, x_hat) / x.dtype.type(x.shape[-1]))[..., None])
+    dx = scale * (dx_hat - x_hat * (np.vecdot(dx_hat, x_hat)[..., None] / x.shape[-1]))
     return dx, (dy * x_hat).reshape(-1, x.shape[-1]).sum(axis=0)
 
 
@@ -62,8 +62,7 @@ def softmax_backward(dy, y):
 
 def sigmoid(z):
     """`1 / (1 + exp(−z))`, written with tanh, which cannot overflow."""
-    half = z.dtype.type(0.5)
-    return half * np.tanh(half * z) + half
+    return 0.5 * np.tanh(0.5 * z) + 0.5
 
 
 def silu(z):

@@ -138,14 +138,17 @@ def save_state(path, llama, optimizer, losses):
 
 def resume(path, llama, optimizer):
     """Set the weights and the optimizer to a saved state; returns the losses until then. ValueError if it is of another model."""
-    state = {name: read_tensor(*place) for name, place in read_header(Path(path)).items()}
-    losses = state.pop("losses").view(np.float64).tolist()
-    for kind, tensors in (("weights", llama.weights), ("m", optimizer.m), ("v", optimizer.v)):
-        for name, x in tensors.items():
-            saved = state.pop(f"{kind}.{name}", None)
-            if saved is None or saved.shape != x.shape:
-                raise ValueError(f"{path}: the state of another model: {kind} of {name} {'is missing' if saved is None else list(saved.shape)}, "
-                                 f"expected {list(x.shape)}; give it another path or delete it")
-            x[...] = saved
+    places = read_header(Path(path))
+    arrays = {f"{kind}.{name}": x for kind, tensors in (("weights", llama.weights), ("m", optimizer.m), ("v", optimizer.v))
+              for name, x in tensors.items()}
+    wrong = [f"{name} is {list(places[name][2]) if name in places else 'missing'}, expected {list(x.shape)}"
+             for name, x in arrays.items() if name not in places or places[name][2] != x.shape]
+    wrong += [f"{name!r} is unexpected" for name in places.keys() - arrays.keys() - {"losses"}]
+    if wrong or "losses" not in places:
+        raise ValueError(f"{path}: the state of another model, or none: {'; '.join(wrong[:5]) or 'losses are missing'}; "
+                         "give it another path or delete it")
+    losses = read_tensor(*places["losses"]).view(np.float64).tolist()
+    for name, x in arrays.items():                                             # all is checked: now nothing is changed by half
+        x[...] = read_tensor(*places[name])
     optimizer.steps = len(losses)
     return losses
