@@ -30,7 +30,7 @@ from minillama.train import batch_loss_and_grads, train
 
 RUN = HERE / "run"
 # First miniatures, in which a name stands few words before its next mention: there, looking back is learned within two
-# minutes, while 24 million tokens of whole stories did not teach it. Then the stories themselves, each told once.
+# minutes; from whole stories it was not, see README.md beside this file. Then the stories themselves, each told once.
 MINIATURES, STORIES = 20_000, 60_000
 STAGES = [
     dict(batch_size=64, steps=300, peak_learning_rate=4e-3, warmup=50),
