@@ -18,7 +18,7 @@ def piece_bytes(piece, is_byte, is_control):
 class SentencePieceTokenizer:
     """A tokenizer from a `tokenizer.model` file.
 
-    vocab_size, bos_id, eos_id; `decode(encode(text)) == text` for every text.
+    vocab_size, bos_id, eos_id; `decode(encode(text)) == text` for every text without `▁` itself.
     """
 
     def __init__(self, path):

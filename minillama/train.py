@@ -54,7 +54,7 @@ def clip_gradients(grads, max_norm):
 
 
 def batch(documents, step, batch_size, seed):
-    """The documents of one step: every epoch takes each of them once, in an order of its own."""
+    """The documents of one step: every epoch takes each of them at most once, in an order of its own; a last, smaller batch is left out."""
     per_epoch = len(documents) // batch_size
     if per_epoch == 0:
         raise ValueError(f"{len(documents)} documents do not make one batch of {batch_size}")
