@@ -103,8 +103,9 @@ MACROS = {                                             # shorthand for choices t
 }
 
 QUESTIONS = {                                          # asked of every plot that gives no better ones
-    "mood": "How did {hero} feel at the end?|How did {hero} feel when it was over?",
-    "lesson": "What did {hero} learn?|What is the lesson of the story?",
+    "mood": "How did {hero} feel at the end?|How did {hero} feel when it was over?|"
+            "At the end, how was {hero}?|What did {hero} feel when the story ended?",
+    "lesson": "What did {hero} learn?|What is the lesson of the story?|What does the story teach us?",
 }
 ANSWERS = {"hero": "{hero}", "friend": "{friend}", "place": "{at}", "thing": "the {adj} {thing}",
            "mood": "{mood}", "lesson": "{lesson}"}

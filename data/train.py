@@ -7,6 +7,7 @@ in `data/run/`; at the end config.json, model.safetensors and tokenizer.model he
 """
 
 import os
+import signal
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -30,15 +31,16 @@ from minillama.train import batch_loss_and_grads, train
 
 RUN = HERE / "run"
 # First miniatures, in which a name stands few words before its next mention: there, looking back is learned within two
-# minutes; from whole stories it was not, see README.md beside this file. Then the stories themselves, each told once.
-MINIATURES, STORIES = 20_000, 60_000
+# minutes; from whole stories it was not, see README.md beside this file. Then stories, each told once, at a steady learning
+# rate; then more of them while it goes down to 1 %.
 STAGES = [
-    dict(batch_size=64, steps=300, peak_learning_rate=4e-3, warmup=50),
-    dict(batch_size=32, steps=1_700, peak_learning_rate=2e-3, warmup=50),
+    (miniature(), dict(batch_size=64, steps=300, peak_learning_rate=4e-3, warmup=50)),
+    (None, dict(batch_size=32, steps=6_000, peak_learning_rate=8e-3, warmup=100, floor=1.0)),
+    (None, dict(batch_size=32, steps=3_000, peak_learning_rate=8e-3, warmup=1)),
 ]
 TOKENIZER_STORIES = 20_000
 
-CONFIG = LlamaConfig(dim=128, n_layers=4, n_heads=8, n_kv_heads=4, head_dim=16, hidden_dim=448, vocab_size=1024,
+CONFIG = LlamaConfig(dim=128, n_layers=4, n_heads=8, n_kv_heads=4, head_dim=16, hidden_dim=448, vocab_size=2048,
                      max_seq_len=512, norm_eps=1e-5, theta_base=10000.0, tied=True, bos_id=1, eos_id=2)
 
 
@@ -54,13 +56,13 @@ def make_tokenizer():
     return SentencePieceTokenizer(path)
 
 
-def make_documents(tokenizer, stories, plot=None):
+def make_documents(tokenizer, seeds, plot):
     """Every story as one document, from begin-of-sequence to end-of-sequence."""
     documents = []
-    for first in range(0, stories, 10_000):
-        texts = [tell(seed, plot).text for seed in range(first, first + 10_000)]
+    for first in range(seeds.start, seeds.stop, 1000):
+        texts = [tell(seed, plot).text for seed in range(first, min(first + 1000, seeds.stop))]
         documents += [np.array([tokenizer.bos_id, *ids, tokenizer.eos_id], np.uint16) for ids in tokenizer.model.encode(texts)]
-        print(f"\r{len(documents)} of {stories} {'stories' if plot is None else 'miniatures'} told", end="", flush=True)
+        print(f"\r{len(documents)} of {len(seeds)} stories told", end="", flush=True)
     print(f", {sum(map(len, documents)) / 1e6:.1f} million tokens")
     return documents
 
@@ -83,10 +85,13 @@ def main():
     tokenizer = make_tokenizer()
     llama = Llama(CONFIG, random_weights(CONFIG, seed=0))
     print(f"{sum(weight.size for weight in llama.weights.values())} parameters")
-    started = time.perf_counter()
+    started, seed = time.perf_counter(), 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped; the same command goes on from here"))      # and ends the helper, too
     with ProcessPoolExecutor(1) as helper:
-        for stage, documents in enumerate((make_documents(tokenizer, MINIATURES, miniature()), make_documents(tokenizer, STORIES))):
-            train(llama, documents, **STAGES[stage], checkpoint=RUN / f"stage-{stage + 1}.safetensors", save_every=100,
+        for number, (plot, settings) in enumerate(STAGES, start=1):
+            seeds = range(seed, seed + settings["batch_size"] * settings["steps"])
+            documents, seed = make_documents(tokenizer, seeds, plot), seeds.stop
+            train(llama, documents, **settings, checkpoint=RUN / f"stage-{number}.safetensors", save_every=100,
                   report=lambda line: print(line, flush=True), loss_and_grads=with_helper(helper))
     print(f"trained for {(time.perf_counter() - started) / 60:.0f} minutes")
     save(llama, tokenizer, HERE, dtype="BF16")

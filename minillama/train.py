@@ -37,7 +37,7 @@ class AdamW:
 
 
 def learning_rate(step, steps, peak, warmup, floor=0.01):
-    """Of step 0 … steps − 1: a straight rise to `peak` in `warmup` steps, then half a cosine down to `floor · peak`."""
+    """Of step 0 … steps − 1: a straight rise to `peak` in `warmup` steps, then half a cosine down to `floor · peak`; floor 1 stays at the peak."""
     if step < warmup:
         return peak * (step + 1) / warmup
     progress = (step - warmup) / max(1, steps - 1 - warmup)
@@ -94,8 +94,8 @@ def batch_loss_and_grads(llama, documents, micro_batch=4):
     return total / tokens, grads, tokens
 
 
-def train(llama, documents, *, steps, batch_size=32, peak_learning_rate=1e-3, warmup=100, weight_decay=0.1,
-          max_norm=1.0, seed=0, checkpoint=None, save_every=500, report=print, report_every=100,
+def train(llama, documents, *, steps, batch_size=32, peak_learning_rate=1e-3, warmup=100, floor=0.01,
+          weight_decay=0.1, max_norm=1.0, seed=0, checkpoint=None, save_every=500, report=print, report_every=100,
           loss_and_grads=batch_loss_and_grads):
     """Train a Llama in place on documents, lists of ids that each begin a context of their own; returns the losses.
 
@@ -116,7 +116,7 @@ def train(llama, documents, *, steps, batch_size=32, peak_learning_rate=1e-3, wa
     for step in range(len(losses), steps):
         loss, grads, n = loss_and_grads(llama, batch(documents, step, batch_size, seed))
         clip_gradients(grads, max_norm)
-        optimizer.step(llama.weights, grads, learning_rate(step, steps, peak_learning_rate, warmup))
+        optimizer.step(llama.weights, grads, learning_rate(step, steps, peak_learning_rate, warmup, floor))
         losses.append(loss)
         tokens += n
         if (step + 1) % report_every == 0 or step + 1 == steps:

@@ -54,7 +54,7 @@ BLAS_LIMITS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VE
 
 COMMON = {"max_seq_len": 512, "norm_eps": 1e-5, "theta_base": 10000.0, "tied": True, "bos_id": 1, "eos_id": 2}
 SHAPES = {                        # dim, n_layers, n_heads, n_kv_heads, head_dim, hidden_dim, vocab_size
-    "shipped": ml.LlamaConfig(128, 4, 8, 4, 16, 384, 1024, **COMMON),
+    "shipped": ml.LlamaConfig(128, 4, 8, 4, 16, 448, 2048, **COMMON),
     "stories15M": ml.LlamaConfig(288, 6, 6, 6, 48, 768, 32000, **COMMON),
     "SmolLM2-135M": ml.LlamaConfig(576, 30, 9, 3, 64, 1536, 49152, **COMMON),
 }
