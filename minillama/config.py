@@ -19,7 +19,7 @@ class LlamaConfig:
     theta_base: float        # base of RoPE's wavelengths
     tied: bool               # True: the embedding also serves as lm_head
     bos_id: int | None = None            # begin-of-sequence token
-    eos_id: int | None = None            # end-of-sequence token
+    eos_id: int | list | None = None     # end-of-sequence token, or several of them
 
     @property
     def group_size(self):

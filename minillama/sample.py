@@ -43,7 +43,7 @@ def sample_next(logits, rng, temperature=1.0, top_k=None, top_p=1.0):
 
 
 def stream(llama, tokenizer, prompt, max_new_tokens=200, temperature=0.8, top_k=None, top_p=1.0, seed=None):
-    """Continue a prompt; yields the new text piece by piece, until the end-of-sequence token or `max_new_tokens`.
+    """Continue a prompt; yields the new text piece by piece, until an end-of-sequence token or `max_new_tokens`.
 
     Stops early where the model's context is full. Raises ValueError for a prompt longer than the context.
     """
@@ -54,6 +54,7 @@ def stream(llama, tokenizer, prompt, max_new_tokens=200, temperature=0.8, top_k=
     if len(ids) > llama.config.max_seq_len:
         raise ValueError(f"the prompt is {len(ids)} tokens long, the model's context {llama.config.max_seq_len}; shorten the prompt")
     end = min(len(ids) + max_new_tokens, llama.config.max_seq_len)
+    ends = {tokenizer.eos_id, *np.ravel(llama.config.eos_id)}                  # a config may name several
 
     def new_ids():
         rng = np.random.default_rng(seed)
@@ -62,7 +63,7 @@ def stream(llama, tokenizer, prompt, max_new_tokens=200, temperature=0.8, top_k=
         while cache.length + len(latest) < end:
             logits = llama(latest, cache, last=True)
             latest = [int(sample_next(logits[-1], rng, temperature, top_k, top_p))]
-            if latest[0] == tokenizer.eos_id:
+            if latest[0] in ends:
                 return
             yield latest[0]
 

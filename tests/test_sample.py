@@ -164,8 +164,8 @@ def test_greedy_takes_the_likeliest_whatever_the_random_numbers():
 class Scripted:
     """A model that has only one thing to say, and that checks how it is asked: the prompt once, then token by token."""
 
-    def __init__(self, script, max_seq_len=40):
-        self.config, self.script, self.asked = tiny_config(max_seq_len=max_seq_len), list(script), []
+    def __init__(self, script, **settings):
+        self.config, self.script, self.asked = tiny_config(**settings), list(script), []
 
     def __call__(self, ids, cache, last):
         assert last and len(ids) == (1 if self.asked else cache.max_seq_len - self.room) and cache.length == sum(map(len, self.asked))
@@ -176,8 +176,8 @@ class Scripted:
         return logits
 
 
-def written(tokenizer, script, prompt="a", max_new_tokens=200, max_seq_len=40):
-    llama = Scripted(script, max_seq_len)
+def written(tokenizer, script, prompt="a", max_new_tokens=200, max_seq_len=40, **settings):
+    llama = Scripted(script, max_seq_len=max_seq_len, **settings)
     n = len(tokenizer.encode(prompt))
     llama.room = min(max_new_tokens, max_seq_len - n)
     pieces = list(ml.stream(llama, tokenizer, prompt, max_new_tokens=max_new_tokens, seed=0))
@@ -194,6 +194,13 @@ def test_writing_stops_at_the_end_of_sequence(tokenizer):
 def test_writing_stops_at_once_where_the_sequence_ends_at_once(tokenizer):
     pieces, asked = written(tokenizer, [tokenizer.eos_id])
     assert "".join(pieces) == "" and len(asked) == 1
+
+
+def test_writing_stops_at_every_end_that_the_config_names(tokenizer):
+    the, a = (tokenizer.model.piece_to_id(piece) for piece in ("▁the", "▁a"))
+    for end in (9, 11, tokenizer.eos_id):
+        pieces, asked = written(tokenizer, [the, end, a], eos_id=[9, 11])
+        assert "".join(pieces) == " the" and len(asked) == 2
 
 
 @pytest.mark.parametrize("max_new_tokens", [0, 1, 2, 5])
