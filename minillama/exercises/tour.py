@@ -52,7 +52,7 @@ def write_greedily(fn):
 @exercise
 def count_parameters(fn):
     def config(**changed):
-        return LlamaConfig(**{"dim": 48, "n_layers": 3, "n_heads": 8, "n_kv_heads": 2, "head_dim": 10, "hidden_dim": 76, "vocab_size": 96,
+        return LlamaConfig(**{"dim": 48, "n_layers": 3, "n_heads": 8, "n_kv_heads": 2, "head_dim": 14, "hidden_dim": 76, "vocab_size": 96,
                               "max_seq_len": 32, "norm_eps": 1e-5, "theta_base": 10000.0} | changed)
 
     def count(**changed):
@@ -64,6 +64,8 @@ def count_parameters(fn):
         expect(fn(c), right, {
             "Wk and Wv have n_kv_heads heads, not n_heads.": count(tied=tied, n_kv_heads=8),
             "Wq has n_heads · head_dim rows; that need not be dim.": count(tied=tied, head_dim=6),
+            "Wo is missing, which leads from the heads back to the stream.": right - c.n_layers * c.dim * c.n_heads * c.head_dim,
+            "Attention's matrices need not be dim × dim; look at the shapes of Wq and Wk.": count(tied=tied, n_kv_heads=8, head_dim=6),
             other_table: count(tied=not tied),
             "The norms have weights too: two in every block and one at the end.": right - (2 * c.n_layers + 1) * c.dim,
             "Behind the last block comes one more norm.": right - c.dim,

@@ -30,6 +30,7 @@ WRONG = [
     ("likeliest", lambda logits, n: np.argsort(-logits)[:, :n], "Every row"),
     ("likeliest", lambda logits, n: None, "return"),
     ("likeliest", lambda logits, n: [[0], [1, 2]], "Not right yet"),
+    ("likeliest", lambda logits, n: list(np.argsort(logits[-1])[-n:]), "got      ["),
     ("write_greedily", lambda llama, ids, n: write(llama, ids, n)[len(ids):], "Only the new ids"),
     ("write_greedily", lambda llama, ids, n: write(llama, ids, n, lambda written: written[-1:]), "latest token alone"),
     ("write_greedily", lambda llama, ids, n: write(llama, ids, n, lambda written: ids), "the prompt alone"),
@@ -44,5 +45,7 @@ WRONG = [
     ("count_parameters", lambda c: count(c, norms=False, last_norm=False), "norms have weights"),
     ("count_parameters", lambda c: count(c, last_norm=False), "one more norm"),
     ("count_parameters", lambda c: count(c, matrices=2), "three matrices"),
+    ("count_parameters", lambda c: count(c) - c.n_layers * c.dim * c.n_heads * c.head_dim, "Wo is missing"),
+    ("count_parameters", lambda c: count(c, n_kv_heads=c.n_heads, head_dim=c.dim // c.n_heads), "need not be dim × dim"),
     ("count_parameters", lambda c: count(c) + 1, "Not right yet"),
 ]
