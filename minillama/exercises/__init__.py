@@ -39,7 +39,7 @@ def check(fn):
 def expect(got, right, mistakes=None):
     """Raise an AssertionError unless got is right, with a hint where it is what a likely mistake gives.
 
-    mistakes: {hint: the wrong result that it explains}. Whole numbers must be equal, others to 5 digits.
+    mistakes: {hint: the wrong result that it explains}. Whole numbers and texts must be equal, other numbers to 5 digits.
     """
     if got is None:
         raise AssertionError("Your function gives back None: does it end with `return`?")
@@ -53,8 +53,8 @@ def same(a, b):
         a, b = np.asarray(a), np.asarray(b)
         if a.shape != b.shape:
             return False
-        return np.array_equal(a, b) if a.dtype.kind in "biu" else np.allclose(a, b, rtol=1e-5, atol=1e-7)
-    except (TypeError, ValueError):                                            # no numbers, or rows of unequal length
+        return np.array_equal(a, b) if a.dtype.kind in "biuU" else np.allclose(a, b, rtol=1e-5, atol=1e-7)
+    except (TypeError, ValueError):                                            # neither numbers nor texts, or rows of unequal length
         return False
 
 
