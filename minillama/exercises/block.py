@@ -82,7 +82,7 @@ def pre_norm_block(fn):
     got = fn(given := x.copy(), mix, each, attn, ffn, eps)
     if not np.array_equal(given, x):
         raise AssertionError("The given x was changed: write `h = x + …`, not `x += …`.")
-    post = norm(x + mix(x), attn)
+    post, behind, on_line = norm(x + mix(x), attn), x + norm(mix(x), attn), norm(norm(x, attn) + mix(norm(x, attn)), ffn)
     expect(got, h + each(norm(h, ffn)), {
         "The feed-forward layer reads x; it should read h, where attention has written.": h + each(norm(x, ffn)),
         "The feed-forward layer replaces the stream; add it to h.": each(norm(h, ffn)),
@@ -90,6 +90,8 @@ def pre_norm_block(fn):
         "Both layers replace the stream: add attention to x, and the feed-forward layer to h.": each(norm(mix(norm(x, attn)), ffn)),
         "The second sum goes back to x, and attention's write is lost; add to h.": x + each(norm(h, ffn)),
         "That is post-norm; Llama's norms stand before the layers.": norm(post + each(post), ffn),
+        "The norms stand behind the layers; Llama's stand before them.": behind + norm(each(behind), ffn),
+        "Both norms are on the stream: only what a layer reads is normalized.": on_line + each(on_line),
         "No norm: each layer reads a normalized copy.": x + mix(x) + each(x + mix(x)),
         "The norm is on the stream: only what the layer reads is normalized.": norm(x, attn) + mix(norm(x, attn)) + each(norm(norm(x, attn) + mix(norm(x, attn)), ffn)),
         "The norms' weights are exchanged.": x + mix(norm(x, ffn)) + each(norm(x + mix(norm(x, ffn)), attn)),

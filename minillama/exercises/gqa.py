@@ -10,7 +10,7 @@ from . import exercise, expect
 
 @exercise
 def tokens_that_fit(fn):
-    config = LlamaConfig(dim=40, n_layers=5, n_heads=12, n_kv_heads=4, head_dim=10, hidden_dim=76, vocab_size=96,
+    config = LlamaConfig(dim=48, n_layers=5, n_heads=12, n_kv_heads=4, head_dim=10, hidden_dim=76, vocab_size=96,
                          max_seq_len=32, norm_eps=1e-5, theta_base=10000.0, tied=True)
     for number_bytes in (4, 2):
         per_token = 2 * 5 * 4 * 10 * number_bytes
@@ -22,7 +22,9 @@ def tokens_that_fit(fn):
             "Keys *and* values are kept: twice as much for each token.": memory // (per_token // 2),
             "Every layer has keys and values of its own.": memory // (per_token // 5),
             "Each number takes number_bytes bytes.": memory // (per_token // number_bytes),
-            "head_dim need not be dim // n_heads.": memory // (per_token // 10 * 3),
+            "head_dim need not be dim // n_heads.": memory // (per_token // 10 * 4),
+            "Keys are not dim numbers wide, but n_kv_heads heads of head_dim.": memory // (2 * 5 * 48 * number_bytes),
+            "Count what fits into memory, whatever max_seq_len the model has.": 32,
         })
 
 
@@ -38,13 +40,15 @@ def attend_in_groups(fn):
             scores = q @ k[g].swapaxes(-1, -2) * scale
             return softmax(np.where(np.arange(5) <= np.arange(T_q)[:, None] + late, scores, -np.inf)) @ v[g]
 
-        h = np.arange(12)
-        expect(fn(q.copy(), k.copy(), v.copy()), grouped_query_attention(q, k, v), {
+        h, right = np.arange(12), grouped_query_attention(q, k, v)
+        expect(fn(q.copy(), k.copy(), v.copy()), right, {
             "Heads 0, 1, 2 share KV head 0; yours are dealt out in turn, as np.tile does.": wrong(h % 4),
             "That is KV head h // n_kv_heads; it must be h // group_size.": wrong(h // 4),
             "The scores are not divided by sqrt(head_dim).": wrong(h // 3, scale=1),
             "No query may look at later positions: the causal mask is missing.": wrong(h // 3, late=5),
             "The queries are the last T_q positions; your mask takes them for the first.": wrong(h // 3, late=0),
+            "A query may look at its own position, too: ≤, not <.": wrong(h // 3, late=max(4 - T_q, 0)),
+            "The numbers are right; they must be returned as [n_heads, T_q, head_dim].": right.reshape(4, -1, 6),
         })
 
 

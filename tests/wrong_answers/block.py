@@ -53,6 +53,17 @@ def on_the_stream(x, attention, feed_forward, attn_norm, ffn_norm, eps):
     return (h := x + attention(x)) + feed_forward(norm(h, ffn_norm, eps))
 
 
+def both_on_the_stream(x, attention, feed_forward, attn_norm, ffn_norm, eps):
+    x = norm(x, attn_norm, eps)
+    h = norm(x + attention(x), ffn_norm, eps)
+    return h + feed_forward(h)
+
+
+def norms_behind(x, attention, feed_forward, attn_norm, ffn_norm, eps):
+    h = x + norm(attention(x), attn_norm, eps)
+    return h + norm(feed_forward(h), ffn_norm, eps)
+
+
 def swapped_halves(x, attention, feed_forward, attn_norm, ffn_norm, eps):
     return block()(x, feed_forward, attention, ffn_norm, attn_norm, eps)
 
@@ -101,7 +112,9 @@ WRONG = [
     ("pre_norm_block", block(onto=lambda x, h: x), "goes back to x"),
     ("pre_norm_block", post_norm, "That is post-norm"),
     ("pre_norm_block", block(norm_attn=False, norm_ffn=False), "No norm"),
-    ("pre_norm_block", on_the_stream, "on the stream"),
+    ("pre_norm_block", on_the_stream, "The norm is on the stream"),
+    ("pre_norm_block", both_on_the_stream, "Both norms are on the stream"),
+    ("pre_norm_block", norms_behind, "stand behind the layers"),
     ("pre_norm_block", block(exchanged=True), "weights are exchanged"),
     ("pre_norm_block", block(norm_ffn=False), "h without its norm"),
     ("pre_norm_block", block(norm_attn=False), "x without its norm"),
