@@ -278,17 +278,20 @@ def is_coherent(body):
     """Whether a story keeps its hero and its object straight from start to end.
 
     The first name is the hero, told in the first paragraph and again after it; at most one more
-    name appears, the friend's, who is introduced as "a fox named Pip"; one object of the world appears, always the same, and
-    it never changes what it looks like.
+    name appears, the friend's, who is introduced once, as "a fox named Pip", and not under the hero's name; one object of
+    the world appears, always the same, and it never changes what it looks like.
     """
     names = [word for word in re.findall(r"[A-Z][a-z]+", body) if word in NAMES]
+    if not names:
+        return False
+    hero, friend = names[0], set(names) - {names[0]}
+    kinds = "|".join({kind for _, kind, _ in HEROES})
+    introduced = re.findall(rf"\b(?:{kinds}) (?:named|called) ([A-Z][a-z]+)\b", body.partition(hero)[2])
     tokens = words(body)
     things = [(before, word) for before, word in zip(tokens, tokens[1:]) if word in THINGS]
     looks = {before for before, word in things if before in THINGS[word]}
     first, _, rest = body.partition("\n")
-    kinds = "|".join({kind for _, kind, _ in HEROES})
-    return (len(names) > 1 and len(set(names)) <= 2 and names[0] in first and names[0] in rest
-            and all(re.search(f"({kinds}) (named|called) {name}\\b", body) for name in set(names) - {names[0]})
+    return (hero in first and hero in rest and len(friend) <= 1 and introduced == list(friend)
             and len({word for _, word in things}) == 1 and len(looks) == 1)
 
 

@@ -4,6 +4,7 @@ import ast
 import copy
 import re
 from pathlib import Path
+from statistics import median
 
 import nbformat
 import pytest
@@ -82,6 +83,8 @@ def faults(notebook, path):
     code = [cell for cell in cells if cell.cell_type == "code"]
     if [cell.execution_count for cell in code] != list(range(1, len(code) + 1)):
         yield "not run from top to bottom"
+    if (lines := median(sum(map(bool, map(str.strip, cell.source.splitlines()))) for cell in code)) > 6:
+        yield f"a median of {lines:g} lines in code cells"
     for i, cell in enumerate(cells):
         outputs = cell.get("outputs", [])
         yield from (f"{cell.id}: {fault}" for fault in (code_faults(cell, outputs) if cell.cell_type == "code" else text_faults(cell, path)))
@@ -90,7 +93,7 @@ def faults(notebook, path):
         if any("image/png" in output.get("data", {}) for output in outputs):
             if not (i + 1 < len(cells) and cells[i + 1].source.startswith("**What to see:** ")):
                 yield f"{cell.id}: a figure, but the next cell does not say what to see"
-            if "model_map" not in cell.source and not any("<details>" in before.source for before in cells[max(0, i - 2):i]):
+            if "model_map" not in cell.source and not any("<details>" in before.source for before in cells[max(0, i - 3):i]):
                 yield f"{cell.id}: a figure without a prediction before it"
     if sum("show" in calls(cell.source) for cell in code) > 7 + 1:                     # and the map
         yield "more than 7 figures"
@@ -175,6 +178,7 @@ DAMAGE = {
     "an error or a warning": lambda nb: first(nb, "code").outputs.append(nbformat.v4.new_output("stream", name="stderr", text="Warning")),
     "21 lines": lambda nb: figure(nb).update(source="plt.show()\n" + 20 * "x = 1\n"),
     "16 lines": lambda nb: first(nb, "code").update(source=16 * "x = 1\n"),
+    "a median of 7 lines": lambda nb: [cell.update(source=7 * "x = 1\n") for cell in nb.cells if cell.cell_type == "code"],
     "120 characters": lambda nb: first(nb, "code").update(source=f"x = '{120 * 'x'}'"),
     "only times and widgets": lambda nb: first(nb, "code").update(source="# NBVAL_IGNORE_OUTPUT\nx = 1"),
     "121 words": lambda nb: first(nb, "markdown").update(source="| a | table |\n" + 121 * "word "),

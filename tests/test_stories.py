@@ -208,6 +208,13 @@ def test_a_story_that_forgets_its_hero_for_the_friend_is_refused(told):
     assert len(some) == 300
 
 
+def test_a_story_whose_friend_has_the_hero_s_name_is_refused(told):
+    some = [story for story, _, _ in told if story.facts["friend"]][:300]
+    for story in some:
+        assert not is_coherent(swapped(story.body, story.facts["friend"], story.facts["hero"])[0]), story.body
+    assert len(some) == 300
+
+
 def test_a_story_with_a_third_name_is_refused(told):
     some = [story for story, _, _ in told if story.facts["friend"]][:100]
     for story in some:
