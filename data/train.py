@@ -34,17 +34,17 @@ RUN = HERE / "run"
 # First miniatures, in which a name stands few words before its next mention: there, looking back is learned within two
 # minutes; from whole stories it was not, see README.md beside this file. Then stories, at a steady learning rate, and once
 # more in another order while it goes down to 1 %. A name in front, at the beginning of a line or a quotation, is spelled in other
-# pieces than one behind a space, and too few stories have one for that to be learned: so two stages of such stories alone. At the
-# end, stories of all kinds tell the model how many have one.
-MINIATURES, STORIES, TO_CHOOSE_FROM, MORE_STORIES = 19_200, 192_000, 320_000, 64_000
+# pieces than one behind a space, and too few stories have one for that to be learned: so a stage of such stories alone, and one
+# of which half are such. At the end, stories as they come tell the model how many have one.
+MINIATURES, STORIES, TO_CHOOSE_FROM, MORE_STORIES = 19_200, 192_000, 320_000, 144_000
 NAME_IN_FRONT = f'[\n"]({"|".join(NAMES)})\\b'
 STAGES = [
     ("miniatures", dict(batch_size=64, steps=300, peak_learning_rate=4e-3, warmup=50)),
     ("stories", dict(batch_size=32, steps=1_500, peak_learning_rate=8e-3, warmup=100, floor=1.0)),
     ("stories", dict(batch_size=32, steps=6_500, peak_learning_rate=6e-3, warmup=1, seed=1)),
     ("names in front", dict(batch_size=32, steps=2_500, peak_learning_rate=4e-3, warmup=100, floor=0.25, seed=2)),
-    ("names in front", dict(batch_size=32, steps=1_500, peak_learning_rate=1e-3, warmup=50, floor=0.05, seed=3)),
-    ("more stories", dict(batch_size=32, steps=2_000, peak_learning_rate=1e-3, warmup=50, seed=4)),
+    ("half of either", dict(batch_size=32, steps=2_500, peak_learning_rate=2e-3, warmup=100, floor=0.5, seed=3)),
+    ("more stories", dict(batch_size=32, steps=4_500, peak_learning_rate=2e-3, warmup=100, seed=4)),
 ]
 TOKENIZER_STORIES = 20_000
 
@@ -99,6 +99,7 @@ def main():
                  "stories": make_documents(tokenizer, range(MINIATURES, rest)),
                  "names in front": make_documents(tokenizer, range(rest, rest + TO_CHOOSE_FROM), containing=NAME_IN_FRONT),
                  "more stories": make_documents(tokenizer, range(rest, rest + MORE_STORIES))}
+    documents["half of either"] = documents["names in front"][::2] + documents["more stories"][:80_000:2]
     started = time.perf_counter()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped; the same command goes on from here"))      # and ends the helper, too
     with ProcessPoolExecutor(1) as helper:

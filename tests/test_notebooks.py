@@ -93,7 +93,7 @@ def faults(notebook, path):
         if any("image/png" in output.get("data", {}) for output in outputs):
             if not (i + 1 < len(cells) and cells[i + 1].source.startswith("**What to see:** ")):
                 yield f"{cell.id}: a figure, but the next cell does not say what to see"
-            if "model_map" not in cell.source and not any("<details>" in before.source for before in cells[max(0, i - 3):i]):
+            if "model_map" not in cell.source and not any("<details>" in before.source for before in cells[max(0, i - 2):i]):
                 yield f"{cell.id}: a figure without a prediction before it"
     if sum("show" in calls(cell.source) for cell in code) > 7 + 1:                     # and the map
         yield "more than 7 figures"
