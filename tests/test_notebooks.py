@@ -119,6 +119,8 @@ def text_faults(cell, path):
     words = len(prose(cell.source).split())
     if words > 120:
         yield f"{words} words"
+    if re.search(r"\\text\w*\{[^}]*\\_", cell.source):
+        yield "an underscore inside \\text…: MathJax shows its backslash"
     for target in LINK.findall(cell.source):
         if "://" not in target and not (path.parent / target.partition("#")[0]).is_file():
             yield f"a link to {target}, which is not there"
@@ -182,6 +184,7 @@ DAMAGE = {
     "120 characters": lambda nb: first(nb, "code").update(source=f"x = '{120 * 'x'}'"),
     "only times and widgets": lambda nb: first(nb, "code").update(source="# NBVAL_IGNORE_OUTPUT\nx = 1"),
     "121 words": lambda nb: first(nb, "markdown").update(source="| a | table |\n" + 121 * "word "),
+    "shows its backslash": lambda nb: first(nb, "markdown").update(source=r"$\texttt{theta\_base}$"),
     "a link to 99_lost.ipynb": lambda nb: first(nb, "markdown").update(source="[lost](99_lost.ipynb#here)"),
     "says '/home/'": lambda nb: first(nb, "code").outputs.append(nbformat.v4.new_output("stream", text="in /home/me/minillama")),
     "says '0x7f12ab34cd56'": lambda nb: first(nb, "code").update(source="x = '<object at 0x7f12ab34cd56>'"),
