@@ -6,6 +6,7 @@ Stop it whenever you like: the same command goes on where it was. What it makes 
 in `data/run/`; at the end config.json, model.safetensors and tokenizer.model here are replaced.
 """
 
+import io
 import os
 import re
 import signal
@@ -57,10 +58,12 @@ def make_tokenizer():
     path = RUN / "tokenizer.model"
     if not path.exists():
         lines = (line for seed in range(TOKENIZER_STORIES) for line in tell(seed).text.split("\n"))
+        model = io.BytesIO()                           # given a file's name, SentencePiece would write that into the model, too
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=lines, model_prefix=str(RUN / "tokenizer"), model_type="bpe", vocab_size=CONFIG.vocab_size,
+            sentence_iterator=lines, model_writer=model, model_type="bpe", vocab_size=CONFIG.vocab_size,
             byte_fallback=True, normalization_rule_name="identity", remove_extra_whitespaces=False,
             character_coverage=1.0, num_threads=1, minloglevel=2)
+        path.write_bytes(model.getvalue())
     return SentencePieceTokenizer(path)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from tiny import VOCAB_SIZE, tokenizer
 
+from minillama.checkpoint import SHIPPED
 from minillama.tokenizer import SentencePieceTokenizer
 
 assert tokenizer                                       # a fixture
@@ -184,3 +185,7 @@ def test_a_tokenizer_without_a_begin_token_is_refused(tmp_path, tokenizer):
     with pytest.raises(ValueError) as error:
         SentencePieceTokenizer(path)
     assert str(error.value).startswith(f"{path}: ") and "begin-of-sequence" in str(error.value)
+
+
+def test_the_tokenizer_that_ships_does_not_say_where_it_was_made():
+    assert b"tokenizer" not in (SHIPPED / "tokenizer.model").read_bytes()      # the end of the name that training was given
