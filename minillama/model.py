@@ -155,7 +155,7 @@ class Llama:
         loss = cross_entropy(logits, targets)
 
         grads = {}
-        dlogits = cross_entropy_backward(np.ones_like(loss), logits, targets)
+        dlogits = cross_entropy_backward(np.ones_like(loss), logits, targets, out=logits)
         dnormed, dlm_head = linear_backward(dlogits, normed, self.lm_head)
         dx, grads["final_norm"] = rms_norm_backward(dnormed, x, self.weights["final_norm"], self.config.norm_eps)
         for i in reversed(range(self.config.n_layers)):

@@ -9,13 +9,15 @@ import numpy as np
 
 def linear(x, weight):
     """`y = x Wᵀ`. x [..., n_in], weight [n_out, n_in] → [..., n_out]."""
+    if x.ndim > 2:                                                   # one product for all texts reads W once, not for each text
+        return linear(x.reshape(-1, x.shape[-1]), weight).reshape(*x.shape[:-1], len(weight))
     return x @ weight.T
 
 
 def linear_backward(dy, x, weight):
     """dy [..., n_out] → dx [..., n_in], dweight [n_out, n_in]."""
     rows = dy.reshape(-1, dy.shape[-1])                              # [N, n_out]
-    return dy @ weight, rows.T @ x.reshape(-1, x.shape[-1])
+    return (rows @ weight).reshape(x.shape), rows.T @ x.reshape(-1, x.shape[-1])
 
 
 def rms_norm(x, weight, eps):
@@ -61,8 +63,12 @@ def softmax_backward(dy, y):
 
 
 def sigmoid(z):
-    """`1 / (1 + exp(−z))`, written with tanh, which cannot overflow."""
-    return 0.5 * np.tanh(0.5 * z) + 0.5
+    """`1 / (1 + exp(−z))`, written with tanh, which cannot overflow; in one array, since fetching memory takes longer than tanh."""
+    y = 0.5 * z
+    np.tanh(y, out=y)
+    y *= 0.5
+    y += 0.5
+    return y
 
 
 def silu(z):
@@ -116,14 +122,15 @@ def embed_backward(dy, ids, weight):
 def cross_entropy(logits, targets):
     """`−log softmax(logits)[target]` of every token. logits [..., vocab_size], targets [...] → [...]; 0 where target is −1."""
     top = logits.max(axis=-1)
-    log_sum = top + np.log(np.exp(logits - top[..., None]).sum(axis=-1))
+    shifted = logits - top[..., None]
+    log_sum = top + np.log(np.exp(shifted, out=shifted).sum(axis=-1))
     chosen = np.take_along_axis(logits, np.maximum(targets, 0)[..., None], axis=-1)[..., 0]
     return np.where(targets >= 0, log_sum - chosen, logits.dtype.type(0))
 
 
-def cross_entropy_backward(dy, logits, targets):
-    """dy [...] → dlogits [..., vocab_size]: the probabilities, less one at the target."""
-    dlogits = softmax(logits)
+def cross_entropy_backward(dy, logits, targets, out=None):
+    """dy [...] → dlogits [..., vocab_size]: the probabilities, less one at the target; out as in `softmax`."""
+    dlogits = softmax(logits, out)
     at = np.maximum(targets, 0)[..., None]
     np.put_along_axis(dlogits, at, np.take_along_axis(dlogits, at, axis=-1) - 1, axis=-1)
     dlogits *= np.where(targets >= 0, dy, 0).astype(logits.dtype)[..., None]
