@@ -12,6 +12,7 @@ and the configuration before a weight is read, so that a damaged file ends in on
 import json
 import math
 import os
+import reprlib
 import shutil
 import tempfile
 from collections import Counter
@@ -158,7 +159,7 @@ def parse_header(path):
         except (TypeError, KeyError, ValueError):
             fits = False
         if not fits:
-            raise ValueError(f"{name!r} needs a dtype, a shape and two data_offsets, not {repr(entry)[:100]}")
+            raise ValueError(f"{name!r} needs a dtype, a shape and two data_offsets, not {reprlib.repr(entry)}")
         if dtype not in BYTES:
             raise ValueError(f"{name!r} is of dtype {dtype!r}; this package reads {', '.join(BYTES)}")
         if end - begin != math.prod(shape) * BYTES[dtype]:

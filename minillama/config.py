@@ -1,6 +1,7 @@
 """The sizes of a Llama, read from the `config.json` that lies beside its weights."""
 
 from dataclasses import dataclass
+from reprlib import repr                                     # cuts short what is long or deep, as a damaged file's values may be
 
 
 @dataclass(frozen=True)
@@ -30,16 +31,16 @@ class LlamaConfig:
         for name in ("dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "hidden_dim", "vocab_size", "max_seq_len"):
             value = getattr(self, name)
             if type(value) is not int or value < 1:
-                raise ValueError(f"{name} is {value!r}; it must be a whole number of 1 or more")
+                raise ValueError(f"{name} is {repr(value)}; it must be a whole number of 1 or more")
         for name in ("norm_eps", "theta_base"):
             value = getattr(self, name)
             if type(value) not in (int, float) or not 1e-30 < value < 1e30:            # far inside what float32 holds
-                raise ValueError(f"{name} is {value!r}; it must be a positive number, between 1e-30 and 1e30")
+                raise ValueError(f"{name} is {repr(value)}; it must be a positive number, between 1e-30 and 1e30")
         if type(self.tied) is not bool:
-            raise ValueError(f"tied is {self.tied!r}; it must be true or false")
+            raise ValueError(f"tied is {repr(self.tied)}; it must be true or false")
         for name, ids in (("bos_id", [self.bos_id]), ("eos_id", self.eos_id if isinstance(self.eos_id, (list, tuple)) else [self.eos_id])):
             if not all(id is None or type(id) is int and 0 <= id < self.vocab_size for id in ids):
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be a token id, 0 to {self.vocab_size - 1}, or null")
+                raise ValueError(f"{name} is {repr(getattr(self, name))}; it must be a token id, 0 to {self.vocab_size - 1}, or null")
         if self.n_heads % self.n_kv_heads:
             raise ValueError(f"n_heads is {self.n_heads} and n_kv_heads {self.n_kv_heads}; the first must be a multiple of the second")
         if self.head_dim % 2:
@@ -69,7 +70,7 @@ class LlamaConfig:
             ("quantization_config", settings.get("quantization_config"), None),
         ):
             if value != supported:
-                raise ValueError(f"{name} is {value!r}; this package computes only {supported!r}")
+                raise ValueError(f"{name} is {repr(value)}; this package computes only {supported!r}")
 
         def get(key, *places):
             for place in places or (settings,):
@@ -81,7 +82,7 @@ class LlamaConfig:
         head_dim = settings.get("head_dim")
         if head_dim is None:
             if type(dim) is not int or type(n_heads) is not int or n_heads < 1 or dim % n_heads:
-                raise ValueError(f"hidden_size {dim!r} does not divide by num_attention_heads {n_heads!r}, and no head_dim is given")
+                raise ValueError(f"hidden_size {repr(dim)} does not divide by num_attention_heads {repr(n_heads)}, and no head_dim is given")
             head_dim = dim // n_heads
         return cls(
             dim=dim,
