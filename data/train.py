@@ -2,8 +2,9 @@
 
     python data/train.py
 
-Stop it whenever you like: the same command goes on where it was. What it makes on the way lies
-in `data/run/`; at the end config.json, model.safetensors and tokenizer.model here are replaced.
+It takes about three hours on two cores. Stop it whenever you like: the same command goes on where
+it was. What it makes on the way lies in `data/run/`; at the end config.json, model.safetensors and
+tokenizer.model here are replaced.
 """
 
 import io
